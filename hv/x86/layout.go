@@ -24,8 +24,8 @@ import "github.com/drzln/whiterun/hv/mem"
 //	             │ initrd, as high as it fits   │ below InitrdMax
 //	0xC000_0000  ├──────────────────────────────┤ mem.HoleStart
 //	             │ 32-bit PCI window            │ MMIO32Start
-//	0xE000_0000  │ ECAM, one bus segment        │ ECAMStart
-//	0xF000_0000  │ nothing                      │
+//	0xE000_0000  │ ECAM, one bus                │ ECAMStart
+//	0xE010_0000  │ nothing                      │
 //	0xFEC0_0000  │ I/O APIC                     │ IOAPICStart
 //	0xFEE0_0000  │ local APICs                  │ LocalAPICStart
 //	0xFFFB_C000  │ KVM's identity map and TSS   │ IdentityMapStart, TSSStart
@@ -62,9 +62,12 @@ const (
 	// MMIO32Start is the window for 32-bit PCI BARs.
 	MMIO32Start = mem.HoleStart
 	MMIO32Size  = ECAMStart - MMIO32Start
-	// ECAMStart is PCI Express configuration space: 256 buses, 1 MiB each.
+	// ECAMStart is PCI Express configuration space, 1 MiB a bus. There is bus 0
+	// only: Linux looks for peer bridges on every bus that MCFG names, and each
+	// of the 32 reads a bus costs an exit.
 	ECAMStart = 0xE000_0000
-	ECAMSize  = 256 << 20
+	ECAMSize  = PCIBuses << 20
+	PCIBuses  = 1
 	// IOAPICStart and LocalAPICStart are where every PC has them.
 	IOAPICStart    = 0xFEC0_0000
 	LocalAPICStart = 0xFEE0_0000
@@ -92,7 +95,9 @@ func MMIO64Start(ramSize uint64) uint64 {
 // writes vanish.
 const (
 	COM1Port = 0x3F8 // 8 ports, a 16550A
-	COM1IRQ  = 4     // GSI
+	COM1IRQ  = 4     // GSI, edge-triggered
+	// PowerButtonIRQ is the GSI, edge-triggered, that presses the power button.
+	PowerButtonIRQ = 5
 	// I8042Port is the keyboard controller's command port, for its reset pulse.
 	I8042Port = 0x64
 	// PVPanicPort tells of a guest panic (QEMU docs/specs/pvpanic).
