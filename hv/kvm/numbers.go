@@ -21,10 +21,8 @@ const (
 	ioGetSregs            = 0x8138AE83
 	ioSetSregs            = 0x4138AE84
 	ioSetMSRs             = 0x4008AE89
-	ioSetFPU              = 0x41A0AE8D
 	ioSetCPUID2           = 0x4008AE90
 	ioGetMPState          = 0x8004AE98
-	ioSetMPState          = 0x4004AE99
 	ioGetTSCKHz           = 0xAEA3
 	ioKVMClockCtrl        = 0xAEAD
 )

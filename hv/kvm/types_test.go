@@ -17,7 +17,6 @@ func TestStructSizes(t *testing.T) {
 		{"kvm_regs", ioGetRegs, unsafe.Sizeof(Regs{})},
 		{"kvm_sregs", ioSetSregs, unsafe.Sizeof(Sregs{})},
 		{"kvm_sregs", ioGetSregs, unsafe.Sizeof(Sregs{})},
-		{"kvm_fpu", ioSetFPU, unsafe.Sizeof(fpu{})},
 		{"kvm_irqfd", ioIRQFD, unsafe.Sizeof(irqFD{})},
 		{"kvm_ioeventfd", ioIOEventFD, unsafe.Sizeof(ioEventFD{})},
 		{"kvm_mp_state", ioGetMPState, unsafe.Sizeof(MPState(0))},

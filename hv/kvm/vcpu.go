@@ -95,26 +95,6 @@ func (v *VCPU) SetSregs(s Sregs) error {
 	return nil
 }
 
-// ResetFPU puts the floating-point unit into the state that FNINIT leaves, with
-// all SSE exceptions masked.
-func (v *VCPU) ResetFPU() error {
-	f := fpu{FCW: 0x37F, MXCSR: 0x1F80}
-	if err := ioctlPtr(v.fd, ioSetFPU, &f); err != nil {
-		return fmt.Errorf("KVM_SET_FPU: %w", err)
-	}
-	return nil
-}
-
-type fpu struct {
-	_          [128]byte // x87 registers
-	FCW, _     uint16    // the second: FSW
-	_, _       uint8     // FTWX, padding
-	_          uint16    // last opcode
-	_, _       uint64    // last IP, last DP
-	_          [256]byte // XMM registers
-	MXCSR, Pad uint32
-}
-
 // maxMSRs is more than any caller sets at once.
 const maxMSRs = 64
 
