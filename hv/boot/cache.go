@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/drzln/whiterun/hv/mem"
 )
@@ -33,6 +34,7 @@ const (
 	trailerMagic = "WRVMLNX1"
 	trailerSize  = 28
 	tempPattern  = ".vmlinux-*.tmp"
+	staleAfter   = time.Hour
 )
 
 type trailer struct {
@@ -203,11 +205,23 @@ func (c *cache) create() (*os.File, error) {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("kernel cache: %w", err)
 	}
+	c.sweep()
 	f, err := os.CreateTemp(c.dir, tempPattern)
 	if err != nil {
 		return nil, fmt.Errorf("kernel cache: %w", err)
 	}
 	return f, nil
+}
+
+// sweep removes what killed processes have left behind: no decompression takes
+// as long as staleAfter.
+func (c *cache) sweep() {
+	left, _ := filepath.Glob(filepath.Join(c.dir, tempPattern))
+	for _, path := range left {
+		if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > staleAfter {
+			os.Remove(path)
+		}
+	}
 }
 
 // publish completes f and gives it the entry's name.

@@ -3,11 +3,13 @@ package boot
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,7 +52,7 @@ func TestCache(t *testing.T) {
 	for _, off := range []int{0, 0x20, elfHeaderSize + 24, 300, len(vmlinux) - 1, len(vmlinux), len(vmlinux) + 8, len(whole) - 1} {
 		b := bytes.Clone(whole)
 		b[off] ^= 0x10
-		damage["byte "+string(rune('0'+len(damage)))] = b
+		damage[fmt.Sprintf("byte %d", off)] = b
 	}
 	for name, b := range damage {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
@@ -139,7 +141,29 @@ func TestUnusableCache(t *testing.T) {
 	})
 }
 
-// TestFullDisk gives fillCache a disk that is full from the first byte.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{".vmlinux-1.tmp", ".vmlinux-2.tmp"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := time.Now().Add(-2 * staleAfter)
+	if err := os.Chtimes(filepath.Join(dir, ".vmlinux-1.tmp"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	f, err := (&cache{dir: dir}).create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	os.Remove(f.Name())
+	if got := entry(t, dir); got != filepath.Join(dir, ".vmlinux-2.tmp") {
+		t.Errorf("left: %s", got)
+	}
+}
+
+// TestFullDisk decompresses onto a disk that is full from the first byte.
 func TestFullDisk(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
 	if err != nil {

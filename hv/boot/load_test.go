@@ -7,8 +7,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/drzln/whiterun/hv/mem"
 	"github.com/drzln/whiterun/hv/x86"
@@ -188,6 +192,10 @@ func TestLoadRefuses(t *testing.T) {
 	dir := t.TempDir()
 	kernel := writeFile(t, "bzImage", makeBzImage(t, compress(t, "zstd", testVMLinux(t)), nil))
 	big := writeFile(t, "big", make([]byte, 60<<20))
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name string
 		spec Spec
@@ -198,6 +206,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"no kernel", Spec{Kernel: dir + "/none"}, testRAM, os.ErrNotExist, "kernel " + dir + "/none: no such file or directory"},
 		{"kernel is a directory", Spec{Kernel: dir}, testRAM, nil, "kernel " + dir + ": is a directory, not a file"},
 		{"kernel is a device", Spec{Kernel: "/dev/null"}, testRAM, nil, "kernel /dev/null: is not a regular file"},
+		{"kernel is a pipe", Spec{Kernel: pipe}, testRAM, nil, "kernel " + pipe + ": is not a regular file"},
 		{"no initrd", Spec{Kernel: kernel, Initrds: []string{dir + "/none"}}, testRAM, os.ErrNotExist, "initrd " + dir + "/none: no such file or directory"},
 		{"initrd is a directory", Spec{Kernel: kernel, Initrds: []string{dir}}, testRAM, nil, "initrd " + dir + ": is a directory, not a file"},
 		{"initrd is empty", Spec{Kernel: kernel, Initrds: []string{writeFile(t, "empty", nil)}}, testRAM, errEmpty, "is empty"},
@@ -252,6 +261,42 @@ func TestLoadCanceled(t *testing.T) {
 		}
 		if left, _ := filepath.Glob(dir + "/.*.tmp"); len(left) > 0 {
 			t.Errorf("%s: left behind: %v", format, left)
+		}
+	}
+}
+
+// stopAfterFirst cancels a context at the first write.
+type stopAfterFirst struct {
+	cancel context.CancelFunc
+	writes int
+}
+
+func (s *stopAfterFirst) Write(p []byte) (int, error) {
+	s.cancel()
+	s.writes++
+	return len(p), nil
+}
+
+// TestDecompressStops ends a decompression in the middle: it stops at the next
+// piece, and no goroutine of a decoder stays.
+func TestDecompressStops(t *testing.T) {
+	data := bytes.Repeat(testText, 8<<20/len(testText))
+	before := runtime.NumGoroutine()
+	for _, format := range []string{"zstd", "gzip", "lz4"} {
+		image := makeBzImage(t, compress(t, format, data), nil)
+		i, err := parseImage(bytes.NewReader(image), uint64(len(image)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &stopAfterFirst{cancel: cancel}
+		if _, err := i.decompress(ctx, w, payloadMax); !errors.Is(err, context.Canceled) || w.writes != 1 {
+			t.Errorf("%s: %v after %d writes", format, err, w.writes)
+		}
+	}
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines before, %d after", before, runtime.NumGoroutine())
 		}
 	}
 }
