@@ -41,7 +41,8 @@ func (t Topology) Validate() error {
 // APICID returns the APIC ID of vCPU cpu, counted from 0: package, core and
 // thread number in fields as wide as their largest value, since operating
 // systems take an APIC ID apart by shifting. Where a factor is no power of
-// two, IDs have gaps.
+// two, IDs have gaps. KVM gives a vCPU the APIC ID that KVM_CREATE_VCPU is
+// called with, so it is that too.
 func (t Topology) APICID(cpu int) uint32 {
 	thread := cpu % t.Threads
 	core := cpu / t.Threads % t.Cores
