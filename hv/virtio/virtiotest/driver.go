@@ -5,6 +5,7 @@ package virtiotest
 
 import (
 	"encoding/binary"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -283,9 +284,12 @@ func (d *Driver) Used() (head uint16, written uint32, ok bool) {
 // WaitUsed waits for the next chain the device returns.
 func (d *Driver) WaitUsed() (head uint16, written uint32) {
 	d.t.Helper()
-	for start := time.Now(); time.Since(start) < Timeout; time.Sleep(50 * time.Microsecond) {
+	for start := time.Now(); time.Since(start) < Timeout; runtime.Gosched() {
 		if head, written, ok := d.Used(); ok {
 			return head, written
+		}
+		if time.Since(start) > time.Millisecond { // leave the core to the device
+			time.Sleep(50 * time.Microsecond)
 		}
 	}
 	d.t.Fatalf("device returned nothing for %v", Timeout)
