@@ -1,0 +1,4 @@
+# Power off: the clean end.
+sync
+poweroff -f
+sleep 60

@@ -1,0 +1,4 @@
+# Restart the machine.
+sync
+reboot -f
+sleep 60

@@ -1,0 +1,2 @@
+# The store's paths.
+ls /nix/store

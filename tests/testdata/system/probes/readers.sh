@@ -1,0 +1,14 @@
+# 100 readers, or as many as asked for, read the same files at once; prints how
+# many different results they got.
+cd /nix/store/*-tails
+readers=${1:-100}
+mkdir -p /tmp/readers
+i=0
+while [ $i -lt "$readers" ]; do
+  cat ./[0-3]-* ./31-* | md5sum >/tmp/readers/$i &
+  i=$((i + 1))
+done
+wait
+echo "readers $(ls /tmp/readers | wc -l)"
+echo "results $(cat /tmp/readers/* | sort -u | wc -l)"
+rm -r /tmp/readers
