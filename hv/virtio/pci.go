@@ -18,7 +18,7 @@ const (
 	pciVendor         = 0x1AF4
 	pciDeviceBase     = 0x1040
 	pciRevision       = 1
-	pciSubsystem      = 0x1100 // any from 0x40 on
+	pciSubsystem      = 0x1100   // any from 0x40 on
 	classConsole      = 0x078000 // simple communication controller
 	classUnclassified = 0xFF0000
 )

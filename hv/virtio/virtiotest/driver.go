@@ -92,6 +92,9 @@ func NewDriver(t testing.TB, memory *mem.Memory, base uint64, size uint16, featu
 		Failed:    func(err error) { d.failure.Store(&err) },
 	}
 	d.desc, d.avail, d.used = d.Bytes(d.Config.Desc, 16*n), d.Bytes(d.Config.Avail, 6+2*n), d.Bytes(d.Config.Used, 6+8*n)
+	for _, ring := range [][]byte{d.desc, d.avail, d.used} {
+		clear(ring) // of what an earlier driver left
+	}
 	for i := size; i > 0; i-- {
 		d.free = append(d.free, i-1)
 	}
