@@ -17,9 +17,9 @@ func newEvent() (int, error) {
 }
 
 // readEvent blocks the calling thread until the eventfd's count is positive
-// and sets it to 0. It returns false when there is no such eventfd.
-func readEvent(fd int) bool {
-	var count [8]byte
+// and sets it to 0, count being where the kernel stores what it was. It
+// returns false when there is no such eventfd.
+func readEvent(fd int, count *[8]byte) bool {
 	for {
 		if _, err := unix.Read(fd, count[:]); err != unix.EINTR {
 			return err == nil
@@ -27,12 +27,12 @@ func readEvent(fd int) bool {
 	}
 }
 
+var eventOne = binary.NativeEndian.AppendUint64(nil, 1)
+
 // writeEvent adds 1 to the eventfd's count.
 func writeEvent(fd int) {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
 	for {
-		if _, err := unix.Write(fd, one[:]); err != unix.EINTR {
+		if _, err := unix.Write(fd, eventOne); err != unix.EINTR {
 			return
 		}
 	}

@@ -99,6 +99,7 @@ type Queue struct {
 	noNotify  uint32 // used.flags
 
 	doorbell  int
+	rung      [8]byte // the doorbell's count when it was last read
 	interrupt func()
 	failed    func(error)
 	stopped   atomic.Bool
@@ -253,7 +254,7 @@ func (q *Queue) storeUsedHead() {
 // once the queue is stopped. A doorbell promises nothing: the ring may be
 // empty.
 func (q *Queue) Wait() bool {
-	if q.stopped.Load() || !readEvent(q.doorbell) || q.stopped.Load() {
+	if q.stopped.Load() || !readEvent(q.doorbell, &q.rung) || q.stopped.Load() {
 		return false
 	}
 	q.kicks.Add(1)
