@@ -4,11 +4,12 @@
 # line names, in turn, and powers off. A probe is a script of this system;
 # script=/nix/store/... runs any other.
 export PATH=@busybox@/bin
-exec </dev/console >/dev/console 2>&1
 mkdir -p /proc /sys /dev /run /tmp /root
-mountpoint -q /proc || mount -t proc proc /proc
-mountpoint -q /sys || mount -t sysfs sys /sys
-mountpoint -q /dev || mount -t devtmpfs dev /dev
+# Stage 1 may have mounted the first three.
+[ -e /proc/self ] || mount -t proc proc /proc
+[ -e /sys/kernel ] || mount -t sysfs sys /sys
+[ -e /dev/null ] || mount -t devtmpfs dev /dev
+exec </dev/console >/dev/console 2>&1
 mkdir -p /dev/shm /dev/pts
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmp /tmp

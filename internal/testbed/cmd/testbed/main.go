@@ -70,21 +70,29 @@ func cli(args []string) int {
 	if err := flags.Parse(args[1:]); err != nil {
 		return statusUsage
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() { cancel(killed{(<-signals).(syscall.Signal)}) }()
+
 	status, err := dispatch(ctx, args[0], opt, flags.Args())
 	if err == nil {
 		return status
 	}
 	fmt.Fprintln(os.Stderr, "testbed:", err)
-	switch {
-	case errors.Is(err, errTimeout):
+	if by, ok := errors.AsType[killed](context.Cause(ctx)); ok {
+		return 128 + int(by.signal)
+	}
+	if errors.Is(err, errTimeout) {
 		return statusTimeout
-	case ctx.Err() != nil:
-		return 128 + int(syscall.SIGINT)
 	}
 	return statusNoMachine
 }
+
+// killed says that a signal ended this process.
+type killed struct{ signal syscall.Signal }
+
+func (k killed) Error() string { return "ended by signal: " + k.signal.String() }
 
 func dispatch(ctx context.Context, verb string, opt options, command []string) (int, error) {
 	repo, err := findRepo()

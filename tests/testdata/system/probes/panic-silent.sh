@@ -1,5 +1,4 @@
 # Panic without pvpanic: only the console tells.
-echo 0 >/sys/module/pvpanic/parameters/events 2>/dev/null
 rmmod pvpanic-pci 2>/dev/null
 rmmod pvpanic-mmio 2>/dev/null
 rmmod pvpanic 2>/dev/null

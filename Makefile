@@ -1,0 +1,52 @@
+# Whiterun. Needs Go, and for what boots a machine a Debian's apt-get, dpkg-deb and mke2fs.
+
+# One static binary, also for the tests: the testbed has a C library of its own.
+export CGO_ENABLED := 0
+
+FUZZTIME ?= 20s
+TESTBED   = $(CURDIR)/bin/testbed
+# Runs a command, or a test binary, on a machine with real KVM.
+EXEC      = $(TESTBED) exec --
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench fuzz lint soak clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+build: ## build bin/whiterun, and bin/testbed for the targets below
+	go build -trimpath -o bin/ ./cmd/whiterun ./internal/testbed/cmd/testbed
+
+demo: build ## boot examples/debian under Whiterun, in the testbed
+	@echo 'demo: making the testbed ready'
+	@$(TESTBED) prepare
+	@echo 'demo: whiterun boot path:examples/debian#nixosConfigurations.vm'
+	@$(EXEC) $(CURDIR)/bin/whiterun boot 'path:$(CURDIR)/examples/debian#nixosConfigurations.vm'
+	@echo 'demo: the machine has booted from the Nix store and powered itself off'
+
+test: build ## run all tests: those of any machine, then those that boot kernels
+	go test ./...
+	go test -count=1 -p 2 -timeout 40m -exec '$(EXEC)' ./tests/...
+
+bench: build ## measure Whiterun beside its peers, in the testbed
+	go build -trimpath -o bin/ ./bench
+	$(EXEC) $(CURDIR)/bin/bench
+
+fuzz: ## run every fuzz target for FUZZTIME (20s)
+	@grep -rnoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file _ target; do \
+		target=$${target#func }; package=$${file%/*}; \
+		echo "fuzz: $$package $$target"; \
+		go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) $$package || exit 1; \
+	done
+
+lint: ## gofmt, vet, staticcheck
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not gofmt-clean:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+soak: build ## boot again and again, and look for leaks
+	WHITERUN_SOAK=1 go test -count=1 -v -timeout 3h -run Soak -exec '$(TESTBED) exec --timeout 3h --' ./tests/...
+
+clean: ## remove what was built; the testbed's cache stays
+	rm -rf bin
