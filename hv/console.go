@@ -10,7 +10,8 @@ import (
 // consoles makes one stream of the guest's two consoles. The serial port is
 // shown until the guest writes to hvc0, which is then the console. A kernel
 // that has both replays on hvc0 what it has already said on the serial port;
-// those lines are not shown twice.
+// those lines, and the beginning of the one it was just saying, are not shown
+// twice.
 type consoles struct {
 	out io.Writer
 
@@ -85,6 +86,7 @@ func (c *consoles) withoutReplay(p []byte) []byte {
 		if !repeats || c.held.full() {
 			c.replay = false
 			c.seen = nil
+			line = bytes.TrimPrefix(line, c.serial.line())
 			return append(bytes.Clone(line), p[i+1:]...)
 		}
 	}

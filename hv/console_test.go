@@ -29,6 +29,11 @@ func TestConsoles(t *testing.T) {
 			{serial, "[    0.0] a\n"},
 			{hvc, "["}, {hvc, "    0.0"}, {hvc, "] a\n$"}, {hvc, " "},
 		}, "[    0.0] a\n$ "},
+		{"a line that the serial port has begun", []step{
+			{serial, "[    0.0] a\n[    0.1] b"},
+			{hvc, "[    0.0] a\n[    0.1] b c\n"},
+			{serial, " c\n"},
+		}, "[    0.0] a\n[    0.1] b c\n"},
 		{"a prompt ends the replay", []step{
 			{serial, "[    0.0] a\n"},
 			{hvc, "$ "}, {hvc, "[    0.0] a\n"},
