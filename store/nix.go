@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -92,15 +93,19 @@ func (n *Nix) pass(words []byte) { _, _ = n.Words.Write(words) }
 
 // runProgram is the real runner. The program gets a session of its own: a
 // Ctrl-C on the terminal is ours to hand on, and whatever asks for a password on
-// the terminal fails instead of being stopped for ever.
+// the terminal fails instead of being stopped for ever. It is asked to end when
+// this process ends, in whatever way: that signal is sent when the thread ends that
+// started the program, so the thread is kept.
 func runProgram(ctx context.Context, words io.Writer, program string, args ...string) ([]byte, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdout, cmd.Stderr = &out, words
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = termination
 
@@ -122,4 +127,15 @@ func runProgram(ctx context.Context, words io.Writer, program string, args ...st
 		return nil, fmt.Errorf("run %s: %w", program, err)
 	}
 	return out.Bytes(), nil
+}
+
+// Version returns what the installed Nix calls itself, such as "nix (Nix)
+// 2.34.8".
+func (n *Nix) Version(ctx context.Context) (string, error) {
+	var said bytes.Buffer
+	out, err := n.logged(ctx, &said, "nix", "--version")
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(out)), nil
 }
