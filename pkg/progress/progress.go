@@ -136,8 +136,13 @@ func (p *Progress) end() (record func()) {
 		return func() {}
 	}
 	return func() {
-		log.Info().Str("stage", name).Dur("ms", took).Dur("since_start_ms", total).Msg("stage is over")
+		log.Info().Str("stage", name).Float64("ms", millis(took)).Float64("since_start_ms", millis(total)).Msg("stage is over")
 	}
+}
+
+// millis returns milliseconds to one digit.
+func millis(d time.Duration) float64 {
+	return float64(d.Round(100*time.Microsecond).Microseconds()) / 1000
 }
 
 // draw shows the line as it is now, where it is to be shown. Of a line that is
