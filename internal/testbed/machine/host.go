@@ -24,7 +24,12 @@ const settingFD = 3
 type setting struct {
 	Root string
 	Job  Job
+	// HostMounts names the host's mount namespace, in which nothing may be mounted.
+	HostMounts string
 }
+
+// mountNamespace returns the name of this process's mount namespace.
+func mountNamespace() (string, error) { return os.Readlink("/proc/self/ns/mnt") }
 
 // RealKVM tells whether this host's /dev/kvm can be opened and stands for
 // hardware virtualisation. There are others, which do not boot stock kernels.
@@ -65,10 +70,7 @@ func NamespacesWork() bool {
 // namespaces asks for mounts and process ids of its own, and, for an ordinary
 // user, to be root among them.
 func namespaces() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{
-		Pdeathsig:  syscall.SIGKILL,
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
-	}
+	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
 	if os.Geteuid() != 0 {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
@@ -81,7 +83,11 @@ func namespaces() *syscall.SysProcAttr {
 // returns its exit status. What it writes is thrown away unless job.Keep. All
 // its processes end with it, or with ctx.
 func RunOnHost(ctx context.Context, root string, job Job, streams Streams) (status int, err error) {
-	text, err := json.Marshal(setting{root, job})
+	hostMounts, err := mountNamespace()
+	if err != nil {
+		return 0, err
+	}
+	text, err := json.Marshal(setting{root, job, hostMounts})
 	if err != nil {
 		return 0, err
 	}
@@ -136,6 +142,9 @@ func namespace() (status int, err error) {
 		return 0, err
 	}
 	file.Close()
+	if err := checkNamespace(set.HostMounts); err != nil {
+		return 0, err
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return 0, fmt.Errorf("making the mounts private: %w", err)
 	}
@@ -146,10 +155,11 @@ func namespace() (status int, err error) {
 	if err := mount("proc", "proc", root+"/proc", 0, ""); err != nil {
 		return 0, err
 	}
-	for _, dir := range []string{"/dev", "/sys"} {
-		if err := bind(dir, root+dir, true); err != nil {
-			return 0, err
-		}
+	if err := bind("/sys", root+"/sys", false); err != nil {
+		return 0, err
+	}
+	if err := makeDev(root + "/dev"); err != nil {
+		return 0, err
 	}
 	if err := mountMemory(root); err != nil {
 		return 0, err
@@ -173,6 +183,19 @@ func namespace() (status int, err error) {
 	return reap(pid)
 }
 
+// checkNamespace makes sure that what this process mounts is its own: a mount
+// on the host would outlive it, and lay the host open to whoever tidies up.
+func checkNamespace(hostMounts string) error {
+	mounts, err := mountNamespace()
+	if err != nil {
+		return err
+	}
+	if mounts == hostMounts || os.Getpid() != 1 {
+		return fmt.Errorf("not in namespaces of its own: process %d, %s", os.Getpid(), mounts)
+	}
+	return nil
+}
+
 // hostRoot returns the folder to be the root: the given one itself, or an
 // overlay on it whose writable half is in memory.
 func hostRoot(set setting) (string, error) {
@@ -190,6 +213,39 @@ func hostRoot(set setting) (string, error) {
 	}
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", set.Root, memory, memory)
 	return memory + "/root", mount("overlay", "overlay", memory+"/root", 0, options)
+}
+
+// makeDev makes a /dev with the few devices a test needs. The host's own is
+// out of the command's reach.
+func makeDev(dev string) error {
+	if err := mount("tmpfs", "tmpfs", dev, 0, "mode=0755"); err != nil {
+		return err
+	}
+	for _, name := range []string{
+		"null", "zero", "full", "random", "urandom", "tty", "kvm", "fuse", "net/tun", "vhost-net", "vhost-vsock",
+	} {
+		if _, err := os.Stat("/dev/" + name); err != nil {
+			continue // this host has none
+		}
+		node := filepath.Join(dev, name)
+		if err := os.MkdirAll(filepath.Dir(node), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(node, nil, 0o666); err != nil {
+			return err
+		}
+		if err := unix.Mount("/dev/"+name, node, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting /dev/%s: %w", name, err)
+		}
+	}
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx",
+	} {
+		if err := os.Symlink(target, filepath.Join(dev, name)); err != nil {
+			return err
+		}
+	}
+	return mount("devpts", "devpts", dev+"/pts", 0, "newinstance,ptmxmode=0666")
 }
 
 func bind(source, target string, writable bool) error {

@@ -41,13 +41,18 @@ var (
 	ErrJob = errors.New("the outer machine cannot run the command")
 )
 
-// Limits of the watchdog. The machine is up after 3 to 5 s on an idle host and
-// then sends a sign of life each second; hosts can be slow and busy.
-const (
-	bootLimit  = 120 * time.Second
-	quietLimit = 60 * time.Second
-	offLimit   = 60 * time.Second
-)
+// limits are the watchdog's: how long the host half waits for a sign of life.
+type limits struct {
+	boot  time.Duration // for the first
+	quiet time.Duration // for each one after
+}
+
+// watchdog's limits are wide. The machine is up after 3 to 5 s on an idle host
+// and then gives a sign of life each second, but hosts can be slow and busy.
+var watchdog = limits{boot: 2 * time.Minute, quiet: time.Minute}
+
+// offLimit bounds an orderly shutdown.
+const offLimit = time.Minute
 
 // outerModules are what the guest half and the commands need. The root's own
 // modules are there for more.
@@ -89,7 +94,7 @@ func Run(ctx context.Context, c Config, job Job, streams Streams) (status int, e
 	stop := context.AfterFunc(ctx, func() { _ = line.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
-	status, err = converse(ctx, line, streams)
+	status, err = converse(ctx, line, streams, watchdog)
 	switch {
 	case ctx.Err() != nil:
 		return 0, context.Cause(ctx)
@@ -115,10 +120,10 @@ func Run(ctx context.Context, c Config, job Job, streams Streams) (status int, e
 
 // converse speaks with the guest half until the command's status has come.
 // Each wait for a frame is bounded: that is the watchdog.
-func converse(ctx context.Context, line *os.File, streams Streams) (status int, err error) {
+func converse(ctx context.Context, line *os.File, streams Streams, limits limits) (status int, err error) {
 	out := newFrameWriter(line)
 	in := &frameReader{r: line}
-	limit := bootLimit
+	limit := limits.boot
 	for {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
@@ -133,7 +138,7 @@ func converse(ctx context.Context, line *os.File, streams Streams) (status int, 
 		case err != nil:
 			return 0, fmt.Errorf("%w: it ended before the command did (%w)", ErrMachine, err)
 		}
-		limit = quietLimit
+		limit = limits.quiet
 		switch kind {
 		case frameUp:
 			go sendInput(out, streams.In)
@@ -142,9 +147,8 @@ func converse(ctx context.Context, line *os.File, streams Streams) (status int, 
 		case frameErr:
 			_, err = streams.Err.Write(payload)
 		case frameStatus, frameFailed:
-			if err := out.send(frameAck, nil); err != nil {
-				return 0, fmt.Errorf("%w: %w", ErrMachine, err)
-			}
+			// What counts has come; a guest that is gone already needs no answer.
+			_ = out.send(frameAck, nil)
 			if kind == frameFailed || len(payload) != 1 {
 				return 0, fmt.Errorf("%w: %s", ErrJob, payload)
 			}
@@ -171,7 +175,10 @@ func sendInput(frames *frameWriter, in io.Reader) {
 func runUnderThread(cmd *exec.Cmd) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	return cmd.Run()
 }
 

@@ -30,11 +30,15 @@ func cacheDir() (string, error) {
 		}
 		dir = filepath.Join(base, "whiterun", "testbed")
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", err
 	}
-	return dir, os.MkdirAll(dir, 0o755)
+	// Without links, as the kernel names mount points.
+	return filepath.EvalSymlinks(dir)
 }
 
 // lock waits for the cache's lock; closing the file releases it.
@@ -126,7 +130,7 @@ func prune(dir string) error {
 			continue
 		}
 		if strings.HasSuffix(entry.Name(), partial) || time.Since(info.ModTime()) > stale {
-			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			if err := removeTree(filepath.Join(dir, entry.Name())); err != nil {
 				return err
 			}
 		}
@@ -145,11 +149,37 @@ func once(path string, build func(path string) error) error {
 		return nil
 	}
 	unfinished := path + partial
-	if err := os.RemoveAll(unfinished); err != nil {
+	if err := removeTree(unfinished); err != nil {
 		return err
 	}
 	if err := build(unfinished); err != nil {
-		return errors.Join(err, os.RemoveAll(unfinished))
+		return errors.Join(err, removeTree(unfinished))
 	}
 	return os.Rename(unfinished, path)
+}
+
+// removeTree removes a folder with all that lies in it, unless something is
+// mounted there: that would be removed, too.
+func removeTree(path string) error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	if point := mountBelow(string(mounts), path); point != "" {
+		return fmt.Errorf("not removing %s: something is mounted on %s", path, point)
+	}
+	return os.RemoveAll(path)
+}
+
+// mountBelow returns a mount point at or below path, or nothing. The mount
+// point is the fifth field of a line of mountinfo (proc_pid_mountinfo(5)).
+func mountBelow(mountinfo, path string) string {
+	escaped := strings.NewReplacer("\\", `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`).Replace(path)
+	for line := range strings.Lines(mountinfo) {
+		fields := strings.Fields(line)
+		if len(fields) > 4 && (fields[4] == escaped || strings.HasPrefix(fields[4], escaped+"/")) {
+			return fields[4]
+		}
+	}
+	return ""
 }

@@ -3,7 +3,9 @@ package prepare
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,7 +69,7 @@ func (p *preparation) makeRoots(ctx context.Context) (roots, error) {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(apt)
+		defer func() { _ = removeTree(apt) }()
 		if err := p.newRoot(ctx, apt, dir); err != nil {
 			return err
 		}
@@ -134,7 +136,7 @@ func finishOuter(ctx context.Context, dir string) error {
 	}
 	for name, target := range rootLinks {
 		link := filepath.Join(dir, name)
-		if err := os.RemoveAll(link); err != nil {
+		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if err := os.Symlink(target, link); err != nil {
