@@ -18,7 +18,7 @@
           version = "0.1.0";
           src = self;
           # `go test ./internal/flake` says what this has to be when go.mod changes.
-          vendorHash = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+          vendorHash = "sha256-f1asDf9MmkqRo862PvqM9VTiBNalru71HhTyjqWCBNU=";
           subPackages = [ "cmd/whiterun" ];
           env.CGO_ENABLED = 0;
           ldflags = [ "-s" "-w" ];
