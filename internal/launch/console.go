@@ -35,20 +35,23 @@ type guestConsole struct {
 // openConsole opens what choice names. end is called when the console is a
 // reason to end the machine.
 func (s *Session) openConsole(choice string, end context.CancelCauseFunc) (*guestConsole, error) {
-	c := new(guestConsole)
 	switch choice {
 	case ConsoleNone:
-		return c, nil
+		return new(guestConsole), nil
+	case ConsoleStdio:
+		return s.openStdio(end)
 	default:
 		file, err := os.OpenFile(choice, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 		if err != nil {
 			return nil, fmt.Errorf("open the console's file: %w", err)
 		}
-		c.file, c.out = file, file
-		return c, nil
-	case ConsoleStdio:
+		return &guestConsole{file: file, out: file}, nil
 	}
+}
 
+// openStdio makes standard input and output the guest's console.
+func (s *Session) openStdio(end context.CancelCauseFunc) (*guestConsole, error) {
+	c := new(guestConsole)
 	outTerminal := terminal.IsTerminal(s.Stdout)
 	stdout := &watchedWriter{s.Stdout, func() { end(errUnread) }}
 	c.out = s.progress.Console(stdout, outTerminal && terminal.IsTerminal(s.Stderr))
