@@ -140,8 +140,8 @@ type routingEntry struct {
 }
 
 type routingTable struct {
-	n, flags uint32
-	entries  [MaxRoutes]routingEntry
+	n, _    uint32
+	entries [MaxRoutes]routingEntry
 }
 
 // CreateVCPU adds a vCPU whose APIC ID is id, and maps its kvm_run page.
