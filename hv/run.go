@@ -2,6 +2,7 @@ package hv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 const flushPatience = 500 * time.Millisecond
 
 // Run runs the machine until the guest ends it or ctx is done, which makes the
-// outcome Stopped; it returns within a second of either. A machine runs once.
+// outcome Stopped; it returns within a second of either, and later only while a
+// slow reader still takes the last of the guest's console. A machine runs once.
 // The error is what went wrong in Whiterun besides, such as console output that
 // nobody read.
 func (m *Machine) Run(ctx context.Context) (Outcome, error) {
@@ -33,26 +35,29 @@ func (m *Machine) Run(ctx context.Context) (Outcome, error) {
 	case <-ctx.Done():
 		m.end(outcome)
 	}
-	// The sink first: a vCPU or a device that waits for a slow console must not
-	// be waited for.
-	m.cpus.end()
-	if outcome.Reason == Stopped {
-		m.sink.close()
-	}
-	flushed := m.finish()
+	err := m.finish(outcome.Reason == Stopped)
 	m.logCounters()
-	return outcome, flushed
+	return outcome, err
 }
 
-// finish ends the vCPUs, then the devices, then the console.
-func (m *Machine) finish() error {
+// finish ends the vCPUs, then the devices, then the console. When the guest
+// ended by itself, what it said is waited for while its reader moves.
+func (m *Machine) finish(stopped bool) error {
+	// The sink first: a vCPU or a device that waits for the reader of the
+	// console must not be waited for when that one is stuck.
+	m.cpus.end()
+	m.sink.abandonWhenStuck(flushPatience)
+	if stopped {
+		m.sink.close()
+	}
 	m.cpus.stop()
 	for _, d := range m.devices {
 		d.function.Reset()
 	}
 	m.watchers.Wait()
+	err := m.hvc.Close()
 	m.sink.close()
-	if err := m.sink.flush(flushPatience); err != nil {
+	if err = errors.Join(err, m.sink.flush()); err != nil {
 		return fmt.Errorf("write the guest's console: %w", err)
 	}
 	return nil

@@ -29,6 +29,8 @@ type sink struct {
 	closed  bool // no more output is taken
 	done    bool // the drain goroutine has returned
 	err     error
+
+	abandoned bool // the reader stood still for too long
 }
 
 // newSink returns a sink and starts its drain, which ends after close.
@@ -100,28 +102,40 @@ func (s *sink) close() {
 	s.changed.Broadcast()
 }
 
-// flush waits, after close, until everything is written, or until the writer
-// has not moved for patience. It returns the writer's error, or how many bytes
-// nobody read.
-func (s *sink) flush(patience time.Duration) error {
+// abandonWhenStuck closes the sink as soon as its reader has not moved for
+// patience although output waits for it, and tells flush. It ends with the
+// drain.
+func (s *sink) abandonWhenStuck(patience time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !s.done {
-		before := s.taken
-		expired := false
-		timer := time.AfterFunc(patience, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			expired = true
+	last := s.taken
+	var check func()
+	check = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch {
+		case s.done || s.abandoned:
+		case s.n > 0 && s.taken == last:
+			s.closed, s.abandoned = true, true
 			s.changed.Broadcast()
-		})
-		for !s.done && s.taken == before && !expired {
-			s.changed.Wait()
+		default:
+			last = s.taken
+			time.AfterFunc(patience, check)
 		}
-		timer.Stop()
-		if expired && s.taken == before {
-			return errConsoleStuck
-		}
+	}
+	time.AfterFunc(patience, check)
+}
+
+// flush waits, after close, until everything is written or the sink was
+// abandoned. It returns the writer's error, or errConsoleStuck.
+func (s *sink) flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.done && !s.abandoned {
+		s.changed.Wait()
+	}
+	if s.abandoned {
+		return errConsoleStuck
 	}
 	return s.err
 }

@@ -42,7 +42,7 @@ func TestSinkKeepsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.close()
-	if err := s.flush(time.Minute); err != nil {
+	if err := s.flush(); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(g.got.Bytes(), want) {
@@ -64,7 +64,8 @@ func TestSinkLetsGoOfItsWriters(t *testing.T) {
 	if err := <-written; !errors.Is(err, errSinkClosed) {
 		t.Errorf("a writer of a closed sink got %v", err)
 	}
-	if err := s.flush(10 * time.Millisecond); !errors.Is(err, errConsoleStuck) {
+	s.abandonWhenStuck(10 * time.Millisecond)
+	if err := s.flush(); !errors.Is(err, errConsoleStuck) {
 		t.Errorf("flushing to a stuck reader: %v", err)
 	}
 }
@@ -77,7 +78,7 @@ func TestSinkSurvivesALostReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.close()
-	if err := s.flush(time.Minute); !errors.Is(err, io.ErrClosedPipe) {
+	if err := s.flush(); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("flush: %v", err)
 	}
 }

@@ -206,6 +206,33 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// A guest that has ended is not kept by a console that nobody reads, and loses
+// nothing to one that is slow.
+func TestEndWithConsole(t *testing.T) {
+	// mov ecx, 0x18000; loop: mov dx, 0x3F8; mov al, 'x'; out dx, al; dec ecx; jnz loop
+	flood := code{}.raw(0xB9, 0x00, 0x80, 0x01, 0x00).out(0x3F8, 'x').raw(0xFF, 0xC9, 0x75, 0xF5).powerOff()
+	t.Run("slow", func(t *testing.T) {
+		g := &gate{open: make(chan struct{})}
+		timer := time.AfterFunc(100*time.Millisecond, func() { close(g.open) })
+		defer timer.Stop()
+		if got := run(t, tinyMachine(t, flood, func(o *Options) { o.Output = g })); got.Reason != PowerOff {
+			t.Error(got)
+		}
+		if got := g.got.Len(); got != 0x18000 {
+			t.Errorf("%d bytes of output, not %d", got, 0x18000)
+		}
+	})
+	t.Run("stuck", func(t *testing.T) {
+		g := &gate{open: make(chan struct{})}
+		defer close(g.open)
+		// Fewer bytes than wait for a reader: the guest gets to its end.
+		m := tinyMachine(t, code{}.out(0x3F8, 'x').powerOff(), func(o *Options) { o.Output = g })
+		if outcome, err := m.Run(t.Context()); outcome.Reason != PowerOff || !errors.Is(err, errConsoleStuck) {
+			t.Errorf("%v, %v", outcome, err)
+		}
+	})
+}
+
 func TestStopBeforeStart(t *testing.T) {
 	m := tinyMachine(t, code{}.spin(), nil)
 	ctx, cancel := context.WithCancel(t.Context())
