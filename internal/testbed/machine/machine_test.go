@@ -3,12 +3,15 @@ package machine
 import (
 	"bytes"
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 )
 
@@ -33,30 +36,59 @@ func TestCPIO(t *testing.T) {
 }
 
 func TestModuleOrder(t *testing.T) {
-	const dep = `kernel/fs/9p/9p.ko: kernel/net/9p/9pnet.ko kernel/fs/netfs.ko
-kernel/net/9p/9pnet.ko:
-kernel/fs/netfs.ko:
-kernel/net/9p/9pnet_virtio.ko.xz: kernel/net/9p/9pnet.ko kernel/drivers/virtio/virtio-ring.ko
-kernel/drivers/virtio/virtio-ring.ko:
-`
-	index, err := parseModules(strings.NewReader(dep), strings.NewReader("kernel/drivers/virtio/virtio_pci.ko\n"))
+	folder := fstest.MapFS{
+		"modules.builtin":                         {Data: []byte("kernel/drivers/virtio/virtio_pci.ko\n")},
+		"kernel/fs/9p/9p.ko":                      {Data: moduleImage("9pnet,netfs")},
+		"kernel/fs/netfs.ko":                      {Data: moduleImage("")},
+		"kernel/net/9p/9pnet.ko":                  {Data: moduleImage("")},
+		"kernel/net/9p/9pnet_virtio.ko":           {Data: moduleImage("9pnet,virtio_ring")},
+		"kernel/drivers/virtio/virtio-ring.ko":    {Data: moduleImage("")},
+		"kernel/drivers/broken/broken.ko":         {Data: []byte("no ELF")},
+		"kernel/drivers/broken/needs-nowhere.ko":  {Data: moduleImage("nowhere")},
+		"kernel/drivers/compressed/squeezed.ko.x": {Data: nil},
+	}
+	index, err := indexModules(folder)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := index.order("virtio_pci", "9pnet-virtio", "9p")
+	modules, err := index.order("virtio_pci", "9pnet-virtio", "9p")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{
-		"kernel/net/9p/9pnet.ko", "kernel/drivers/virtio/virtio-ring.ko", "kernel/net/9p/9pnet_virtio.ko.xz",
-		"kernel/fs/netfs.ko", "kernel/fs/9p/9p.ko",
+	var got []string
+	for _, module := range modules {
+		got = append(got, module.name)
 	}
-	if !slices.Equal(got, want) {
+	if want := []string{"9pnet", "virtio_ring", "9pnet_virtio", "netfs", "9p"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if _, err := index.order("absent"); err == nil {
-		t.Error("an absent module is no error")
+	for _, name := range []string{"absent", "broken", "needs_nowhere", "squeezed"} {
+		if _, err := index.order(name); err == nil {
+			t.Errorf("%s is no error", name)
+		}
 	}
+}
+
+// moduleImage returns an ELF file with nothing but a .modinfo.
+func moduleImage(depends string) []byte {
+	const headerSize, sectionSize = 64, 64
+	info := "license=GPL\x00depends=" + depends + "\x00name=x\x00"
+	names := "\x00.modinfo\x00.shstrtab\x00"
+	infoAt := uint64(headerSize)
+	namesAt := infoAt + uint64(len(info))
+	sectionsAt := namesAt + uint64(len(names))
+	var image bytes.Buffer
+	write := func(v any) { _ = binary.Write(&image, binary.LittleEndian, v) }
+	write(elf.Header64{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_REL), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
+		Shoff: sectionsAt, Ehsize: headerSize, Shentsize: sectionSize, Shnum: 3, Shstrndx: 2,
+	})
+	image.WriteString(info + names)
+	write(elf.Section64{})
+	write(elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: infoAt, Size: uint64(len(info))})
+	write(elf.Section64{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: namesAt, Size: uint64(len(names))})
+	return image.Bytes()
 }
 
 func TestFrames(t *testing.T) {

@@ -1,77 +1,117 @@
 package machine
 
 import (
-	"bufio"
+	"bytes"
+	"debug/elf"
 	"fmt"
-	"io"
+	"io/fs"
 	"path"
 	"strings"
 )
 
-// moduleIndex is what depmod wrote about a kernel's modules.
+// moduleIndex is the modules of a kernel.
 type moduleIndex struct {
-	file    map[string]string   // module name → path below the modules folder
-	needs   map[string][]string // that path → the paths it depends on, in no useful order
-	builtin map[string]bool     // names of what the kernel itself has
+	folder  fs.FS             // the folder lib/modules/VERSION
+	file    map[string]string // module name → path in the folder
+	builtin map[string]bool   // names of what the kernel itself has
 }
 
-// parseModules reads modules.dep ("path: path path …") and modules.builtin
-// (one path a line).
-func parseModules(dep, builtin io.Reader) (moduleIndex, error) {
-	index := moduleIndex{map[string]string{}, map[string][]string{}, map[string]bool{}}
-	lines := bufio.NewScanner(dep)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		file, needs, found := strings.Cut(lines.Text(), ":")
-		if !found {
-			return index, fmt.Errorf("modules.dep: no colon in %q", lines.Text())
-		}
-		index.file[moduleName(file)] = file
-		index.needs[file] = strings.Fields(needs)
-	}
-	if err := lines.Err(); err != nil {
+// indexModules finds a kernel's modules and reads modules.builtin, which lists
+// one path a line.
+func indexModules(folder fs.FS) (moduleIndex, error) {
+	index := moduleIndex{folder, map[string]string{}, map[string]bool{}}
+	builtin, err := fs.ReadFile(folder, "modules.builtin")
+	if err != nil {
 		return index, err
 	}
-	lines = bufio.NewScanner(builtin)
-	for lines.Scan() {
-		index.builtin[moduleName(lines.Text())] = true
+	for line := range strings.Lines(string(builtin)) {
+		index.builtin[moduleName(strings.TrimSpace(line))] = true
 	}
-	return index, lines.Err()
+	err = fs.WalkDir(folder, "kernel", func(file string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(file, ".ko") {
+			index.file[moduleName(file)] = file
+		}
+		return err
+	})
+	return index, err
 }
 
-// order returns the paths of the named modules and of all they need, each
-// once, in the order they have to be loaded.
-func (x moduleIndex) order(names ...string) ([]string, error) {
+// module is one to load.
+type module struct {
+	name  string
+	image []byte
+}
+
+// order returns the named modules and all they need, each once, in the order
+// they have to be loaded.
+func (x moduleIndex) order(names ...string) ([]module, error) {
 	var (
-		files []string
-		seen  = map[string]bool{}
-		visit func(file string)
+		modules []module
+		seen    = map[string]bool{}
+		visit   func(name string) error
 	)
-	visit = func(file string) {
-		if seen[file] {
-			return
+	visit = func(name string) error {
+		name = moduleName(name)
+		if seen[name] || x.builtin[name] {
+			return nil
 		}
-		seen[file] = true
-		for _, needed := range x.needs[file] {
-			visit(needed)
+		seen[name] = true
+		file, found := x.file[name]
+		if !found {
+			return fmt.Errorf("no kernel module %s", name)
 		}
-		files = append(files, file)
+		image, err := fs.ReadFile(x.folder, file)
+		if err != nil {
+			return err
+		}
+		needed, err := moduleNeeds(image)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		for _, name := range needed {
+			if err := visit(name); err != nil {
+				return fmt.Errorf("%s needs %w", file, err)
+			}
+		}
+		modules = append(modules, module{name, image})
+		return nil
 	}
 	for _, name := range names {
-		name = moduleName(name)
-		file, found := x.file[name]
-		switch {
-		case found:
-			visit(file)
-		case !x.builtin[name]:
-			return nil, fmt.Errorf("no kernel module %s", name)
+		if err := visit(name); err != nil {
+			return nil, err
 		}
 	}
-	return files, nil
+	return modules, nil
+}
+
+// moduleNeeds returns the names of the modules that a module depends on.
+func moduleNeeds(image []byte) ([]string, error) {
+	file, err := elf.NewFile(bytes.NewReader(image))
+	if err != nil {
+		return nil, err
+	}
+	section := file.Section(".modinfo")
+	if section == nil {
+		return nil, fmt.Errorf("no section .modinfo")
+	}
+	info, err := section.Data()
+	if err != nil {
+		return nil, err
+	}
+	return parseNeeds(info), nil
+}
+
+// parseNeeds finds depends=a,b among the strings of .modinfo, which end in zeros.
+func parseNeeds(modinfo []byte) []string {
+	for field := range strings.SplitSeq(string(modinfo), "\x00") {
+		if list, found := strings.CutPrefix(field, "depends="); found && list != "" {
+			return strings.Split(list, ",")
+		}
+	}
+	return nil
 }
 
 // moduleName turns a module's path into its name; in names '-' and '_' are one.
 func moduleName(file string) string {
-	name, _, _ := strings.Cut(path.Base(file), ".ko")
-	return strings.ReplaceAll(name, "-", "_")
+	return strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -22,7 +21,7 @@ import (
 type Config struct {
 	QEMU      QEMU
 	Kernel    string // bzImage
-	Modules   string // folder with the kernel's modules, modules.dep in it
+	Modules   string // folder lib/modules/VERSION of the kernel
 	Image     string // raw ext4 image, the root
 	MemoryMiB int
 }
@@ -99,7 +98,10 @@ func Run(ctx context.Context, c Config, job Job, streams Streams) (status int, e
 	case ctx.Err() != nil:
 		return 0, context.Cause(ctx)
 	case errors.Is(err, ErrMachine):
-		return 0, fmt.Errorf("%w\n%s", err, console.last())
+		if last := console.last(); len(last) > 0 {
+			err = fmt.Errorf("%w; its console:\n%s", err, last)
+		}
+		return 0, err
 	case err != nil:
 		return 0, err
 	}
@@ -218,7 +220,11 @@ func writeInitrd(w io.Writer, c Config, job Job) error {
 	if err != nil {
 		return err
 	}
-	modules, err := outerModuleFiles(c.Modules)
+	index, err := indexModules(os.DirFS(c.Modules))
+	if err != nil {
+		return err
+	}
+	modules, err := index.order(outerModules...)
 	if err != nil {
 		return err
 	}
@@ -227,31 +233,9 @@ func writeInitrd(w io.Writer, c Config, job Job) error {
 	archive.file(initrdJob, 0o644, text)
 	archive.dir(initrdModules)
 	for i, module := range modules {
-		image, err := os.ReadFile(filepath.Join(c.Modules, module))
-		if err != nil {
-			return err
-		}
-		archive.file(fmt.Sprintf("%s/%03d-%s", initrdModules, i, filepath.Base(module)), 0o644, image)
+		archive.file(fmt.Sprintf("%s/%03d-%s", initrdModules, i, module.name), 0o644, module.image)
 	}
 	return archive.close()
-}
-
-func outerModuleFiles(dir string) ([]string, error) {
-	dep, err := os.Open(filepath.Join(dir, "modules.dep"))
-	if err != nil {
-		return nil, err
-	}
-	defer dep.Close()
-	builtin, err := os.Open(filepath.Join(dir, "modules.builtin"))
-	if err != nil {
-		return nil, err
-	}
-	defer builtin.Close()
-	index, err := parseModules(dep, builtin)
-	if err != nil {
-		return nil, err
-	}
-	return index.order(outerModules...)
 }
 
 // tail keeps the end of what is written to it.

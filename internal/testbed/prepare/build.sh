@@ -4,10 +4,13 @@ repo=$1
 shift
 sources=/srv/whiterun
 if [ "$(stat -c %u /usr)" != 0 ]; then
-  # The root was packed by an ordinary user.
-  find / -xdev -exec chown -h 0:0 {} +
+  # The root was packed by an ordinary user. What is mounted keeps its owner.
+  find / -xdev -exec chown -h 0:0 {} + 2>/dev/null || true
 fi
 ldconfig
+for modules in /lib/modules/*; do
+  depmod "${modules##*/}"
+done
 for flake in "$@"; do
   # A flake is a folder by itself: a link out of it becomes what it names.
   mkdir -p "$sources/$(dirname "$flake")"

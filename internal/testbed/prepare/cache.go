@@ -115,7 +115,7 @@ func hashFile(w io.Writer, path string) error {
 }
 
 // stale is the time after which a part of the cache nobody used goes.
-const stale = 7 * 24 * time.Hour
+const stale = 2 * 24 * time.Hour
 
 // prune removes leftovers of broken preparations and parts not used for long.
 // The caller holds the lock.

@@ -1,13 +1,11 @@
 package prepare
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,7 +59,7 @@ type roots struct {
 // makeRoots unpacks both roots into folders below dir.
 func (p *preparation) makeRoots(ctx context.Context) (roots, error) {
 	name := key(slices.Concat(
-		[]string{"1", newSuite, outerSuite, fmt.Sprint(rootFiles), fmt.Sprint(rootLinks), fmt.Sprint(keptModules), fmt.Sprint(dropped)},
+		[]string{"2", newSuite, outerSuite, fmt.Sprint(rootFiles), fmt.Sprint(rootLinks), fmt.Sprint(keptModules), fmt.Sprint(dropped)},
 		qemuPackages, kernelPackages, outerPackages)...)
 	dir := filepath.Join(p.cache, "roots-"+name)
 	err := once(dir, func(dir string) error {
@@ -76,7 +74,7 @@ func (p *preparation) makeRoots(ctx context.Context) (roots, error) {
 		if err := p.outerRoot(ctx, apt, filepath.Join(dir, "outer")); err != nil {
 			return err
 		}
-		return finishOuter(ctx, filepath.Join(dir, "outer"))
+		return finishOuter(filepath.Join(dir, "outer"))
 	})
 	return roots{filepath.Join(dir, "qemu"), filepath.Join(dir, "outer")}, err
 }
@@ -123,8 +121,9 @@ func (p *preparation) outerRoot(ctx context.Context, apt, dir string) error {
 	return debian.Unpack(ctx, dir, debs, keep)
 }
 
-// finishOuter does what maintainer scripts would do, as far as it is needed.
-func finishOuter(ctx context.Context, dir string) error {
+// finishOuter does what maintainer scripts would do, as far as it is needed and
+// needs no program of the root; the build script does the rest.
+func finishOuter(dir string) error {
 	for name, text := range rootFiles {
 		file := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -148,26 +147,7 @@ func finishOuter(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	kernels, err := kernels(dir)
-	if err != nil {
-		return err
-	}
-	for _, version := range kernels {
-		cmd := inRoot(ctx, dir, "usr/bin/kmod", "depmod", "-b", dir, version)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("depmod %s: %w: %s", version, err, bytes.TrimSpace(out))
-		}
-	}
 	return nil
-}
-
-// inRoot returns a command that runs a program of an unpacked root on the
-// host, under the name argv0, through the root's own dynamic linker.
-func inRoot(ctx context.Context, root, program, argv0 string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, filepath.Join(root, "lib64/ld-linux-x86-64.so.2"), append([]string{
-		"--library-path", filepath.Join(root, "usr/lib/x86_64-linux-gnu"),
-		"--argv0", argv0, filepath.Join(root, program),
-	}, args...)...)
 }
 
 // kernels returns the versions of the kernels in a root, the oldest first.
