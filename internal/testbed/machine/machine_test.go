@@ -253,6 +253,36 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
+func TestRetry(t *testing.T) {
+	tests := []struct {
+		name  string
+		errs  []error
+		calls int
+		err   error
+	}{
+		{"success", []error{nil}, 1, nil},
+		{"machine, then success", []error{ErrMachine, nil}, 2, nil},
+		{"machine, twice", []error{ErrMachine, ErrMachine, nil}, 2, ErrMachine},
+		{"another failure", []error{ErrJob, nil}, 1, ErrJob},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var log strings.Builder
+			calls := 0
+			_, err := Retry(context.Background(), &log, func() (int, error) {
+				calls++
+				return 0, test.errs[calls-1]
+			})
+			if calls != test.calls || !errors.Is(err, test.err) {
+				t.Errorf("%d calls, %v", calls, err)
+			}
+			if said := strings.Contains(log.String(), "once more"); said != (calls > 1) {
+				t.Errorf("said %q", log.String())
+			}
+		})
+	}
+}
+
 func TestTail(t *testing.T) {
 	var end tail
 	for range 100 {

@@ -33,9 +33,10 @@ func (q QEMU) command(args ...string) (program string, all []string) {
 //
 // The emulated SVM loses an interrupt now and then: a periodic tick (highres=off
 // nohz=off) keeps that from stopping the machine. The emulated TSC is steady,
-// whatever the kernel's watchdog thinks of it.
+// whatever the kernel's watchdog thinks of it. On a busy host the kernel's check
+// of its timer fails, and it would panic (no_timer_check).
 const kernelCommandLine = "console=ttyS0 quiet loglevel=4 panic=-1 " +
-	"highres=off nohz=off tsc=reliable mitigations=off"
+	"highres=off nohz=off tsc=reliable no_timer_check mitigations=off"
 
 // hardware returns the arguments that describe the outer machine.
 //

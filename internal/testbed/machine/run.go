@@ -120,6 +120,17 @@ func Run(ctx context.Context, c Config, job Job, streams Streams) (status int, e
 	return status, nil
 }
 
+// Retry calls run and, when the machine and not the command failed, calls it
+// once more, saying so on log.
+func Retry(ctx context.Context, log io.Writer, run func() (status int, err error)) (int, error) {
+	status, err := run()
+	if errors.Is(err, ErrMachine) && ctx.Err() == nil {
+		fmt.Fprintf(log, "testbed: %v\ntestbed: trying once more with a new outer machine\n", err)
+		return run()
+	}
+	return status, err
+}
+
 // converse speaks with the guest half until the command's status has come.
 // Each wait for a frame is bounded: that is the watchdog.
 func converse(ctx context.Context, line *os.File, streams Streams, limits limits) (status int, err error) {

@@ -103,20 +103,25 @@ func prepare(ctx context.Context, repo string, log io.Writer, kind string,
 // imageSize is the size of the outer machine's root in bytes; the file is sparse.
 const imageSize = 8 << 30
 
+// buildMemory is the memory of the machine that builds, in MiB.
+const buildMemory = 4096
+
 // buildImage makes an ext4 image of the outer root and boots it once to build
 // the flakes in it.
 func (p *preparation) buildImage(ctx context.Context, bed Bed, roots roots, path string) error {
-	done := p.stage("making the outer machine's disk")
-	if err := makeImage(ctx, roots.outer, path); err != nil {
-		return err
-	}
-	done()
-	defer p.stage("building the systems with nix in the outer machine")()
 	bed.Image = path
 	job := p.buildJob()
 	job.Keep = true
-	status, err := machine.Run(ctx, bed.Config(4096), job, machine.Streams{Out: p.log, Err: p.log})
-	return buildResult(status, err)
+	return buildResult(machine.Retry(ctx, p.log, func() (int, error) {
+		// A machine that failed may have left half of something on its disk.
+		done := p.stage("making the outer machine's disk")
+		if err := makeImage(ctx, roots.outer, path); err != nil {
+			return 0, err
+		}
+		done()
+		defer p.stage("building the systems with nix in the outer machine")()
+		return machine.Run(ctx, bed.Config(buildMemory), job, machine.Streams{Out: p.log, Err: p.log})
+	}))
 }
 
 // buildFolder copies the outer root and builds the flakes in it, in namespaces

@@ -132,17 +132,9 @@ func dispatch(ctx context.Context, verb string, opt options, command []string) (
 	if onHost {
 		return machine.RunOnHost(ctx, bed.Root, job, streams)
 	}
-	return runTwice(ctx, bed.Config(opt.memory), job, streams, os.Stderr)
-}
-
-// runTwice runs the job and, when the machine and not the command failed, once more.
-func runTwice(ctx context.Context, config machine.Config, job machine.Job, streams machine.Streams, log io.Writer) (int, error) {
-	status, err := machine.Run(ctx, config, job, streams)
-	if errors.Is(err, machine.ErrMachine) && ctx.Err() == nil {
-		fmt.Fprintf(log, "testbed: %v\ntestbed: trying once more with a new outer machine\n", err)
-		status, err = machine.Run(ctx, config, job, streams)
-	}
-	return status, err
+	return machine.Retry(ctx, os.Stderr, func() (int, error) {
+		return machine.Run(ctx, bed.Config(opt.memory), job, streams)
+	})
 }
 
 // chooseHost tells whether to run on the host itself instead of in the outer machine.
