@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -91,8 +92,13 @@ type Machine struct {
 	devices []device
 
 	sink     *sink
+	delivery sync.Mutex // held while console input is handed to a device
 	watch    *panicWatch
 	watchers sync.WaitGroup // goroutines that look into a panic
+	panicked sync.Once      // pvpanic told of a panic
+	crashed  sync.Once      // pvpanic told of a crash kernel
+
+	storeErrors atomic.Uint64 // files of the store that could not be read
 
 	ending  sync.Once
 	done    chan struct{} // closed when the guest has ended by itself
@@ -241,15 +247,26 @@ func (m *Machine) buildStore(context.Context, *kvm.System) error {
 				stage(StageInit)
 			}
 		},
-		OnError: func(n ninep.Node, err error) {
-			m.log.Warn().Err(err).Uint32("node", uint32(n)).Msg("the host cannot read a file of the store")
-		},
+		OnError: m.storeError,
 	})
 	share, err := p9.New(spec.Tag, m.server)
 	if err != nil {
 		return err
 	}
 	return m.addDevice("store", share)
+}
+
+// maxStoreWarnings is how many files that cannot be read are worth a warning: a
+// guest can try again without end.
+const maxStoreWarnings = 8
+
+// storeError tells of a file of the store that the host cannot read.
+func (m *Machine) storeError(n ninep.Node, err error) {
+	level := zerolog.DebugLevel
+	if m.storeErrors.Add(1) <= maxStoreWarnings {
+		level = zerolog.WarnLevel
+	}
+	m.log.WithLevel(level).Err(err).Uint32("node", uint32(n)).Msg("the host cannot read a file of the store")
 }
 
 // addDevice puts a device on the bus, in the order of calls.

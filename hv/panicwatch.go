@@ -69,8 +69,10 @@ func (w *panicWatch) read(lines *lineBuffer, p []byte) {
 	})
 	w.mu.Unlock()
 	if ended {
-		close(w.finished)
+		// In this order: who waits for finished ends the machine, which then
+		// waits for what ended begins.
 		w.ended()
+		close(w.finished)
 	}
 }
 

@@ -36,6 +36,7 @@ func (m *Machine) Run(ctx context.Context) (Outcome, error) {
 		m.end(outcome)
 	}
 	err := m.finish(outcome.Reason == Stopped)
+	m.endInput(stopInput)
 	m.logCounters()
 	return outcome, err
 }
@@ -138,9 +139,9 @@ func (m *Machine) power(event legacy.PowerEvent) {
 		m.endAfterPanic(Outcome{Reason: Reboot})
 	case legacy.Panicked:
 		// pvpanic speaks before the console does: let the kernel print the rest.
-		m.watchers.Go(m.endPanicked)
+		m.panicked.Do(func() { m.watchers.Go(m.endPanicked) })
 	case legacy.CrashLoaded:
-		m.log.Info().Msg("the guest's kernel panicked and its crash kernel took over")
+		m.crashed.Do(func() { m.log.Info().Msg("the guest's kernel panicked and its crash kernel took over") })
 	}
 }
 
@@ -179,7 +180,7 @@ func (m *Machine) pumpInput(ctx context.Context) {
 	for {
 		n, err := m.options.Input.Read(buf)
 		if inErr := m.input(ctx, buf[:n]); err != nil || inErr != nil {
-			if err != nil {
+			if err != nil && ctx.Err() == nil {
 				m.log.Debug().Err(err).Msg("console input ended")
 			}
 			return
@@ -187,9 +188,22 @@ func (m *Machine) pumpInput(ctx context.Context) {
 	}
 }
 
+// endInput returns when no input is on its way to a device, and none will be.
+func (m *Machine) endInput(stop context.CancelFunc) {
+	stop()
+	m.delivery.Lock()
+	defer m.delivery.Unlock()
+}
+
 // input hands p to hvc0 once the guest has written there, else to the serial
-// port, and waits until all of it is taken.
+// port, and waits until all of it is taken. After ctx it touches nothing of the
+// machine, which is closed while a Read still blocks.
 func (m *Machine) input(ctx context.Context, p []byte) error {
+	m.delivery.Lock()
+	defer m.delivery.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	for len(p) > 0 {
 		if m.shown.hvcInUse() {
 			_, err := m.hvc.Input(ctx, p)
