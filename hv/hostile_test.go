@@ -505,12 +505,15 @@ func hostileRun(t *testing.T, store ninep.Tree, seed uint64, careful bool, life 
 	defer cancel()
 	var log lines
 	var out lazy
-	m := tinyMachine(t, puppetCode(seed), func(o *Options) {
+	m, err := New(ctx, tinyOptions(t, puppetCode(seed), func(o *Options) {
 		o.Manifest.CPUs.Cores = 3
 		o.Manifest.Store = &manifest.Store{Tag: "nix-store", Dir: "/nix/store"}
 		o.Store, o.Input, o.Output = store, typist{ctx.Done()}, &out
 		o.Log = zerolog.New(&log).Level(zerolog.InfoLevel)
-	})
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	first := append(bringUp(1, driverFeatures, properly), bringUp(2, driverFeatures, properly)...)
 	for _, q := range virtqueues {
 		first = append(first, offer(q, 0, chains, 1)...)

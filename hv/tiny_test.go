@@ -86,10 +86,9 @@ func tinyELF(c code) []byte {
 	return b.Bytes()
 }
 
-// tinyMachine assembles a whole machine around code.
-func tinyMachine(t *testing.T, c code, change func(*Options)) *Machine {
+// tinyOptions describes a whole machine around code.
+func tinyOptions(t *testing.T, c code, change func(*Options)) Options {
 	t.Helper()
-	requireKVM(t)
 	kernel := filepath.Join(t.TempDir(), "vmlinux")
 	if err := os.WriteFile(kernel, tinyELF(c), 0o644); err != nil {
 		t.Fatal(err)
@@ -107,7 +106,14 @@ func tinyMachine(t *testing.T, c code, change func(*Options)) *Machine {
 	if change != nil {
 		change(&o)
 	}
-	m, err := New(t.Context(), o)
+	return o
+}
+
+// tinyMachine assembles it.
+func tinyMachine(t *testing.T, c code, change func(*Options)) *Machine {
+	t.Helper()
+	requireKVM(t)
+	m, err := New(t.Context(), tinyOptions(t, c, change))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,120 @@
+// Package leak boots real kernels again and again and looks for what stays: in
+// the host after each whiterun, and in one process after each of its machines.
+package leak
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/drzln/whiterun/internal/testbed"
+	"github.com/drzln/whiterun/tests/internal/guest"
+)
+
+// soak is how many boots make a soak.
+const soak = 50
+
+func needSoak(t *testing.T) {
+	t.Helper()
+	if os.Getenv("WHITERUN_SOAK") == "" {
+		t.Skip("takes long: make soak runs it")
+	}
+}
+
+func TestBoots(t *testing.T) { boots(t, 3) }
+
+func TestSoakBoots(t *testing.T) {
+	needSoak(t)
+	boots(t, soak)
+}
+
+// boots runs whiterun n times, each of which must leave nothing behind, and
+// then looks for what all of them have together.
+func boots(t *testing.T, n int) {
+	reference := testbed.Reference(t, testbed.Example, "vm-6_1")
+	before := remains(t)
+	for i := range n {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			r := guest.Boot(t, reference, "--mem", "256", "--append", "whiterun.test=poweroff")
+			r.Ended(t, 0, "the guest powered off")
+		})
+	}
+	after := remains(t)
+	kernels := 0
+	for _, what := range slices.Sorted(maps.Keys(after)) {
+		switch {
+		case before[what]:
+		case strings.HasPrefix(what, "cached "):
+			kernels++
+		default:
+			t.Errorf("after %d boots there is %s", n, what)
+		}
+	}
+	if kernels > 1 {
+		t.Errorf("%d boots of one kernel left %d files in the cache", n, kernels)
+	}
+	t.Logf("%d boots: %d roots, files and processes before, %d after, %d of them the cached kernel", n, len(before), len(after), kernels)
+}
+
+// remains lists what a whiterun could leave behind, each with a word for what
+// it is.
+func remains(t *testing.T) map[string]bool {
+	t.Helper()
+	all := make(map[string]bool)
+	roots, err := exec.Command("nix-store", "--gc", "--print-roots").Output()
+	if err != nil {
+		t.Fatalf("list the garbage collector's roots: %v", err)
+	}
+	for line := range strings.Lines(string(roots)) {
+		if !strings.Contains(line, "/proc/") { // of what runs right now, this test above all
+			all["root "+strings.TrimSpace(line)] = true
+		}
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for word, pattern := range map[string]string{
+		"temporary": filepath.Join(os.TempDir(), "*"),
+		"runtime":   "/run/whiterun/*",
+		"cached":    filepath.Join(cache, "whiterun", "*"),
+		"hidden":    filepath.Join(cache, "whiterun", ".*"),
+	} {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			all[word+" "+name] = true
+		}
+	}
+	for _, name := range processes(t) {
+		all["process "+name] = true
+	}
+	return all
+}
+
+// processes returns the command lines of whiterun and nix.
+func processes(t *testing.T) (names []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		program, _, _ := strings.Cut(string(line), "\x00")
+		if base := filepath.Base(program); strings.HasPrefix(base, "whiterun") || strings.HasPrefix(base, "nix") {
+			names = append(names, strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return names
+}
