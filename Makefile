@@ -25,8 +25,9 @@ demo: build ## boot examples/debian under Whiterun, in the testbed
 	@$(EXEC) $(CURDIR)/bin/whiterun boot 'path:$(CURDIR)/examples/debian#nixosConfigurations.vm'
 	@echo 'demo: the machine has booted from the Nix store and powered itself off'
 
-test: build ## run all tests: those of any machine, then those that boot kernels
+test: build ## run all tests: those of any machine, a hostile guest, then those that boot kernels
 	go test ./...
+	go test -count=1 -exec '$(EXEC)' ./hv -hostile=60s
 	go test -count=1 -p 2 -timeout 40m -exec '$(EXEC)' ./tests/...
 
 # What the program in bench/ is told, such as BENCH='-n 5 -kernel 6.12'.
@@ -36,6 +37,7 @@ bench: build ## measure Whiterun beside its peers, in the testbed
 	@go build -trimpath -o bin/ ./bench
 	@$(TESTBED) exec --timeout 2h -- $(CURDIR)/bin/bench $(BENCH)
 
+# Up to Go 1.26 the end of -fuzztime is a failure now and then (go.dev/issue/75804): without a failing input it is none.
 fuzz: ## run every fuzz target for FUZZTIME (20s)
 	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && \
 	grep -rnoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file _ target; do \

@@ -290,6 +290,10 @@ func (h *hostile) portAccess() step {
 		return step{opOutBytes + operation(h.IntN(2)), h.pick(x86.COM1Port, pci.DataPort, 0x80), h.Uint64N(100)}
 	}
 	port := h.pick(x86.COM1Port+h.Uint64N(8), x86.COM1Port+h.Uint64N(8), pci.AddressPort+h.Uint64N(8), pci.DataPort, h.Uint64N(1<<16))
+	if !h.careful && h.IntN(500) == 0 {
+		port = h.pick(x86.I8042Port, x86.PVPanicPort, x86.ResetPort, x86.SleepPort)
+		return step{opOut8 + width, port, h.pick(0xFE, 1, 2, x86.ResetValue, x86.SleepTypeS5<<2|0x20)}
+	}
 	switch port {
 	case x86.I8042Port, x86.PVPanicPort, x86.ResetPort, x86.SleepPort:
 		if h.careful {

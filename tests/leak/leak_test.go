@@ -3,12 +3,14 @@
 package leak
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -40,8 +42,9 @@ func boots(t *testing.T, n int) {
 	before := remains(t)
 	for i := range n {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			r := guest.Boot(t, reference, "--mem", "256", "--append", "whiterun.test=poweroff")
+			r := guest.Boot(t, reference, "--mem", "256", "--append", "whiterun.test=poweroff", "--log-level", "debug")
 			r.Ended(t, 0, "the guest powered off")
+			checkCounters(t, r.Words)
 		})
 	}
 	after := remains(t)
@@ -59,6 +62,37 @@ func boots(t *testing.T, n int) {
 		t.Errorf("%d boots of one kernel left %d files in the cache", n, kernels)
 	}
 	t.Logf("%d boots: %d roots, files and processes before, %d after, %d of them the cached kernel", n, len(before), len(after), kernels)
+}
+
+// checkCounters looks for what a run cost, which the log tells at its end.
+func checkCounters(t *testing.T, words string) {
+	t.Helper()
+	var exits, chains uint64
+	var requests string
+	for line := range strings.Lines(words) {
+		var record struct {
+			Message  string          `json:"message"`
+			IO, MMIO uint64          // of the vCPU exits
+			Device   string          // of a virtqueue
+			Requests json.RawMessage // a number for a virtqueue, words for 9P
+		}
+		if json.Unmarshal([]byte(line), &record) != nil {
+			continue // the words of others
+		}
+		switch record.Message {
+		case "vCPU exits":
+			exits = min(record.IO, record.MMIO)
+		case "virtqueue":
+			if n, err := strconv.ParseUint(string(record.Requests), 10, 64); err == nil && record.Device == "store" {
+				chains = n
+			}
+		case "9P":
+			requests = string(record.Requests)
+		}
+	}
+	if exits < 20 || chains < 20 || !strings.Contains(requests, "walk ") || !strings.Contains(requests, "bytes read ") {
+		t.Errorf("the log tells of %d exits, %d requests of the store's queue, and of 9P %q:\n%s", exits, chains, requests, words)
+	}
 }
 
 // remains lists what a whiterun could leave behind, each with a word for what
