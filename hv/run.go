@@ -222,11 +222,14 @@ func (m *Machine) input(ctx context.Context, p []byte) error {
 	return nil
 }
 
-// logCounters tells, at debug level, what the run cost.
+// logCounters tells, at debug level, what the run cost and where it ended.
 func (m *Machine) logCounters() {
 	e := &m.cpus.exits
 	m.log.Debug().Uint64("io", e.io.Load()).Uint64("mmio", e.mmio.Load()).
 		Uint64("interrupted", e.interrupted.Load()).Uint64("other", e.other.Load()).Msg("vCPU exits")
+	for _, c := range m.cpus.cpus {
+		m.log.Debug().Msg(c.describe())
+	}
 	for _, d := range m.devices {
 		for i, q := range d.function.Stats() {
 			m.log.Debug().Str("device", d.name).Int("queue", i).Uint64("requests", q.Chains).
