@@ -294,6 +294,9 @@ func (m *Machine) buildBoot(ctx context.Context, system *kvm.System) error {
 	if err := x86.WriteBootTables(m.memory); err != nil {
 		return err
 	}
+	if err := x86.WriteResetVector(m.memory); err != nil {
+		return err
+	}
 	bootSpec := boot.Spec{
 		Kernel:      spec.Kernel,
 		Initrds:     spec.Initrds,

@@ -18,6 +18,7 @@ import "github.com/drzln/whiterun/hv/mem"
 //	0x0009_FC00  ├──────────────────────────────┤ LowRAMEnd (EBDA, reserved)
 //	0x000A_0000  │ VGA hole, never RAM in e820  │
 //	0x000E_0000  │ ACPI tables, RSDP first      │ ACPIStart
+//	0x000F_FFF0  │ code for a reboot by BIOS    │ ResetVector
 //	0x0010_0000  ├──────────────────────────────┤ HighRAMStart
 //	             │ kernel, at its own address   │
 //	             │ …                            │
@@ -56,7 +57,10 @@ const (
 	// ACPIStart holds the RSDP, where a BIOS kernel would scan for it too, and
 	// the tables behind it.
 	ACPIStart = 0xE_0000
-	ACPISize  = 0x2_0000
+	ACPISize  = ResetVector - ACPIStart
+	// ResetVector is where real mode finds the code that resets a PC: F000:FFF0.
+	ResetVector     = 0xF_FFF0
+	ResetVectorSize = 16
 	// HighRAMStart is where kernels load.
 	HighRAMStart = 0x10_0000
 	// MMIO32Start is the window for 32-bit PCI BARs.

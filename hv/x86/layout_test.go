@@ -42,6 +42,7 @@ func TestLayoutDoesNotOverlap(t *testing.T) {
 			{"setup_data", SetupDataStart, SetupDataSize},
 			{"EBDA and VGA", LowRAMEnd, ACPIStart - LowRAMEnd},
 			{"ACPI", ACPIStart, ACPISize},
+			{"reset vector", ResetVector, ResetVectorSize},
 			{"low RAM", HighRAMStart, min(ram, mem.HoleStart) - HighRAMStart},
 			{"32-bit PCI window", MMIO32Start, MMIO32Size},
 			{"ECAM", ECAMStart, ECAMSize},
