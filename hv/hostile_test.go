@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"flag"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -28,13 +27,19 @@ import (
 // The hostile guest: puppets that bring the virtio devices up as a driver does
 // and then abuse them, and everything else that a guest can reach, at random.
 
-var hostileTime = flag.Duration("hostile", 4*time.Second, "how long the hostile guest lives")
-
-func hostileDuration() time.Duration {
-	if os.Getenv("WHITERUN_SOAK") != "" {
-		return max(*hostileTime, time.Minute)
+// hostileDuration returns how long a hostile guest lives: WHITERUN_HOSTILE, or
+// a few seconds.
+func hostileDuration(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("WHITERUN_HOSTILE")
+	if text == "" {
+		return 4 * time.Second
 	}
-	return *hostileTime
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("WHITERUN_HOSTILE: %v", err)
+	}
+	return d
 }
 
 // Where a hostile guest has things. The arena lies above everything that it
@@ -592,13 +597,13 @@ func TestHostileGuest(t *testing.T) {
 	before, began := held(t), time.Now()
 	outcomes := map[Reason]int{}
 	var machines uint64
-	for seed := first; !t.Failed() && time.Since(began) < hostileDuration()/2; seed++ {
+	for seed := first; !t.Failed() && time.Since(began) < hostileDuration(t)/2; seed++ {
 		machines++
 		if outcome := hostileRun(t, store, seed, true, 2*time.Second, &sum); outcome.Reason != Stopped {
 			t.Errorf("seed %d: the careful guest ended: %v", seed, outcome)
 		}
 	}
-	for seed := first; !t.Failed() && time.Since(began) < hostileDuration(); seed++ {
+	for seed := first; !t.Failed() && time.Since(began) < hostileDuration(t); seed++ {
 		machines++
 		outcomes[hostileRun(t, store, seed, false, time.Second, &sum).Reason]++
 	}
