@@ -19,8 +19,8 @@ import (
 var ErrNoNix = errors.New("Nix is not installed, or its programs are not on PATH")
 
 // termination is how long a nix program that was asked to end may take to end
-// its builders.
-const termination = 5 * time.Second
+// its builders. Nix 2.8 does not listen while it evaluates.
+const termination = time.Second
 
 // Options says how the Nix half works.
 type Options struct {
