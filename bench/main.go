@@ -113,9 +113,13 @@ func selectPeers(all []peer, text string) []peer {
 }
 
 // measure runs each peer in turn: once to count, which also brings programs and
-// files into the host's memory, then o.rounds times to time.
+// files into the host's memory, then o.rounds times to time. Before all that, the
+// first unpacks the kernel.
 func measure(ctx context.Context, host setup, peers []peer, o options) ([]result, error) {
 	results := make([]result, len(peers))
+	if _, err := runPeer(ctx, host, peers[0], false, o); err != nil {
+		say("a first run of %s: %v", peers[0].name, err)
+	}
 	for round := range o.rounds + 1 {
 		for i, p := range peers {
 			results[i].peer = p
