@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drzln/whiterun/internal/early"
 )
 
 // Words of the guest's command line.
@@ -48,11 +50,11 @@ func guestMain() {
 // stage1 leads from the initrd to the command line's init in the store.
 func stage1() error {
 	for _, m := range [][2]string{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
-		if err := mount(m[0], m[0], m[1], 0, ""); err != nil {
+		if err := early.Mount(m[0], m[0], m[1], 0, ""); err != nil {
 			return err
 		}
 	}
-	if err := loadModules("/modules"); err != nil {
+	if err := early.LoadModules("/modules"); err != nil {
 		return err
 	}
 	// The console came with a driver: what the kernel opened is none.
@@ -70,11 +72,11 @@ func stage1() error {
 		return err
 	}
 	const root = "/root"
-	if err := mount("tmpfs", "root", root, 0, "mode=0755"); err != nil {
+	if err := early.Mount("root", "tmpfs", root, 0, "mode=0755"); err != nil {
 		return err
 	}
 	kind := words[wordStore]
-	if err := mount(kind, storeTag, root+"/nix/store", unix.MS_RDONLY, storeOptions[kind]); err != nil {
+	if err := early.Mount(storeTag, kind, root+"/nix/store", unix.MS_RDONLY, storeOptions[kind]); err != nil {
 		return err
 	}
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
@@ -132,32 +134,4 @@ func parseWords(text string) map[string]string {
 		}
 	}
 	return words
-}
-
-// loadModules loads the modules in a folder; their names sort in loading order.
-func loadModules(dir string) error {
-	files, err := filepath.Glob(dir + "/*")
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		image, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		if err := unix.InitModule(image, ""); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("load the module %s: %w", filepath.Base(file), err)
-		}
-	}
-	return nil
-}
-
-func mount(kind, source, target string, flags uintptr, options string) error {
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount(source, target, kind, flags, options); err != nil {
-		return fmt.Errorf("mount %s (%s) on %s: %w", source, kind, target, err)
-	}
-	return nil
 }

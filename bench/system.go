@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drzln/whiterun/internal/early"
 )
 
 // storeDir is where the store lies, here and in the guest.
@@ -54,7 +56,7 @@ func makeSystem(ctx context.Context, scratch, kernel string) (system, error) {
 	closure := strings.Fields(string(output))
 
 	store := filepath.Join(scratch, "store")
-	if err := mount("tmpfs", "store", store, 0, "mode=0755"); err != nil {
+	if err := early.Mount("store", "tmpfs", store, 0, "mode=0755"); err != nil {
 		return sys, err
 	}
 	if _, err := command(ctx, "", "cp", append(append([]string{"-a"}, closure...), store)...); err != nil {

@@ -5,8 +5,10 @@ import (
 	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
+	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -98,9 +100,11 @@ func compress(t testing.TB, format string, data []byte) []byte {
 		check(err)
 		check(w.Close())
 	case "xz":
-		// testdata/vmlinux.xz is testVMLinux through
-		// xz --check=crc32 --x86 --lzma2=dict=32MiB.
-		golden, err := os.ReadFile("testdata/vmlinux.xz")
+		// testdata/vmlinux.xz.hex is testVMLinux through
+		// xz --check=crc32 --x86 --lzma2=dict=32MiB | xxd -p.
+		text, err := os.ReadFile("testdata/vmlinux.xz.hex")
+		check(err)
+		golden, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
 		check(err)
 		out.Write(golden)
 	case "bzip2":

@@ -7,6 +7,7 @@ package debian
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,8 +18,8 @@ import (
 // keyring is the archive's keys, part of every Debian since 2012.
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// defaultMirror serves hosts whose apt names no Debian archive.
-const defaultMirror = "http://deb.debian.org/debian"
+// errNoMirror is returned on a host whose apt names no Debian archive.
+var errNoMirror = errors.New("apt on this host knows no Debian archive: add one to its sources")
 
 // Suite is apt with the package lists of one Debian suite.
 type Suite struct {
@@ -38,9 +39,13 @@ func OpenSuite(ctx context.Context, name, dir string) (*Suite, error) {
 			return nil, err
 		}
 	}
+	archive, err := mirror(ctx)
+	if err != nil {
+		return nil, err
+	}
 	files := map[string]string{
 		"status":           "",
-		"etc/sources.list": sourcesList(mirror(ctx), name),
+		"etc/sources.list": sourcesList(archive, name),
 	}
 	for file, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
@@ -97,26 +102,26 @@ func sourcesList(mirror, suite string) string {
 }
 
 // mirror returns the address of the Debian archive that the host's apt uses.
-func mirror(ctx context.Context) string {
+func mirror(ctx context.Context) (string, error) {
 	// --print-uris works without package lists, as in a fresh container.
 	uris, err := run(ctx, "apt-get", "--print-uris", "update")
 	if err != nil {
-		return defaultMirror
+		return "", fmt.Errorf("ask apt for its archive: %w", err)
 	}
 	return parseMirror(uris)
 }
 
 // parseMirror finds the first Debian archive in the output of
 // apt-get --print-uris update: lines that start with an address in quotes.
-func parseMirror(uris []byte) string {
+func parseMirror(uris []byte) (string, error) {
 	for line := range strings.Lines(string(uris)) {
 		uri, _, _ := strings.Cut(strings.TrimPrefix(line, "'"), "'")
 		base, _, found := strings.Cut(uri, "/dists/")
 		if found && strings.HasSuffix(base, "/debian") {
-			return base
+			return base, nil
 		}
 	}
-	return defaultMirror
+	return "", errNoMirror
 }
 
 // run runs a program and returns its output; its messages are part of the error.

@@ -28,18 +28,19 @@ func TestAptOptionsStayInside(t *testing.T) {
 
 func TestParseMirror(t *testing.T) {
 	tests := []struct{ name, uris, want string }{
-		{"nothing", "", defaultMirror},
+		{"nothing", "", ""},
 		{"debian", "'http://mirror.example/debian/dists/bookworm/InRelease' mirror.example_InRelease 0 \n", "http://mirror.example/debian"},
 		{"security comes first",
 			"'http://mirror.example/debian-security/dists/trixie-security/InRelease' a 0 \n" +
 				"'https://other.example/pub/debian/dists/trixie/InRelease' b 0 \n", "https://other.example/pub/debian"},
-		{"another distribution", "'http://archive.example/ubuntu/dists/noble/InRelease' a 0 \n", defaultMirror},
-		{"no quotes", "nonsense", defaultMirror},
+		{"another distribution", "'http://archive.example/ubuntu/dists/noble/InRelease' a 0 \n", ""},
+		{"no quotes", "nonsense", ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got := parseMirror([]byte(test.uris)); got != test.want {
-				t.Errorf("got %s, want %s", got, test.want)
+			got, err := parseMirror([]byte(test.uris))
+			if got != test.want || (err == nil) != (test.want != "") {
+				t.Errorf("got %q, %v, want %q", got, err, test.want)
 			}
 		})
 	}

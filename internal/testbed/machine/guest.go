@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drzln/whiterun/internal/early"
 )
 
 // Names in the initrd.
@@ -48,7 +50,7 @@ func guest() error {
 	if err := mountKernel(""); err != nil {
 		return err
 	}
-	if err := loadModules(); err != nil {
+	if err := early.LoadModules("/" + initrdModules); err != nil {
 		return err
 	}
 	line, err := openPort()
@@ -134,26 +136,8 @@ func mountKernel(root string) error {
 	for _, m := range []struct{ kind, target string }{
 		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"},
 	} {
-		if err := mount(m.kind, m.kind, root+m.target, 0, ""); err != nil {
+		if err := early.Mount(m.kind, m.kind, root+m.target, 0, ""); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// loadModules loads the initrd's modules; their names sort in loading order.
-func loadModules() error {
-	files, err := filepath.Glob("/" + initrdModules + "/*")
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		image, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		if err := unix.InitModule(image, ""); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("loading the kernel module %s: %w", filepath.Base(file), err)
 		}
 	}
 	return nil
@@ -176,7 +160,7 @@ func openPort() (*os.File, error) {
 func enterRoot() error {
 	const disk, root = "/dev/vda", "/newroot"
 	// The disk is a throw-away overlay: no access times, no background work.
-	if err := mount(disk, "ext4", root, unix.MS_NOATIME, "noinit_itable"); err != nil {
+	if err := early.Mount(disk, "ext4", root, unix.MS_NOATIME, "noinit_itable"); err != nil {
 		return err
 	}
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
@@ -199,7 +183,7 @@ func enterRoot() error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	if err := mount("devpts", "devpts", "/dev/pts", 0, "ptmxmode=0666"); err != nil {
+	if err := early.Mount("devpts", "devpts", "/dev/pts", 0, "ptmxmode=0666"); err != nil {
 		return err
 	}
 	return mountMemory("")
@@ -208,7 +192,7 @@ func enterRoot() error {
 // mountMemory mounts what is empty at every start.
 func mountMemory(root string) error {
 	for _, dir := range []string{"/dev/shm", "/tmp", "/run"} {
-		if err := mount("tmpfs", "tmpfs", root+dir, 0, "mode=1777,size=80%"); err != nil {
+		if err := early.Mount("tmpfs", "tmpfs", root+dir, 0, "mode=1777,size=80%"); err != nil {
 			return err
 		}
 	}
@@ -223,17 +207,7 @@ func mountShare(tag string, share Share) error {
 		options += ",cache=loose"
 		flags = unix.MS_RDONLY
 	}
-	return mount(tag, "9p", share.Target, flags, options)
-}
-
-func mount(source, kind, target string, flags uintptr, options string) error {
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount(source, target, kind, flags, options); err != nil {
-		return fmt.Errorf("mounting %s (%s) on %s: %w", source, kind, target, err)
-	}
-	return nil
+	return early.Mount(tag, "9p", share.Target, flags, options)
 }
 
 // settle ends every process and makes the disk clean.

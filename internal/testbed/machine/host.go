@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drzln/whiterun/internal/early"
 )
 
 // namespaceName is argv[0] of the process that sets up the namespaces.
@@ -152,7 +154,7 @@ func namespace() (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := mount("proc", "proc", root+"/proc", 0, ""); err != nil {
+	if err := early.Mount("proc", "proc", root+"/proc", 0, ""); err != nil {
 		return 0, err
 	}
 	if err := bind("/sys", root+"/sys", false); err != nil {
@@ -203,7 +205,7 @@ func hostRoot(set setting) (string, error) {
 		return set.Root, bind(set.Root, set.Root, true)
 	}
 	memory := set.Root + "/run"
-	if err := mount("tmpfs", "tmpfs", memory, 0, "mode=0755"); err != nil {
+	if err := early.Mount("tmpfs", "tmpfs", memory, 0, "mode=0755"); err != nil {
 		return "", err
 	}
 	for _, dir := range []string{"/upper", "/work"} {
@@ -212,13 +214,13 @@ func hostRoot(set setting) (string, error) {
 		}
 	}
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", set.Root, memory, memory)
-	return memory + "/root", mount("overlay", "overlay", memory+"/root", 0, options)
+	return memory + "/root", early.Mount("overlay", "overlay", memory+"/root", 0, options)
 }
 
 // makeDev makes a /dev with the few devices a test needs. The host's own is
 // out of the command's reach.
 func makeDev(dev string) error {
-	if err := mount("tmpfs", "tmpfs", dev, 0, "mode=0755"); err != nil {
+	if err := early.Mount("tmpfs", "tmpfs", dev, 0, "mode=0755"); err != nil {
 		return err
 	}
 	for _, name := range []string{
@@ -245,11 +247,11 @@ func makeDev(dev string) error {
 			return err
 		}
 	}
-	return mount("devpts", "devpts", dev+"/pts", 0, "newinstance,ptmxmode=0666")
+	return early.Mount("devpts", "devpts", dev+"/pts", 0, "newinstance,ptmxmode=0666")
 }
 
 func bind(source, target string, writable bool) error {
-	if err := mount(source, "", target, unix.MS_BIND|unix.MS_REC, ""); err != nil || writable {
+	if err := early.Mount(source, "", target, unix.MS_BIND|unix.MS_REC, ""); err != nil || writable {
 		return err
 	}
 	// Flags that the mount has already may not be taken away in a user namespace.
