@@ -18,9 +18,6 @@ import (
 	"github.com/drzln/whiterun/tests/internal/guest"
 )
 
-// soak is how many boots make a soak.
-const soak = 50
-
 func needSoak(t *testing.T) {
 	t.Helper()
 	if os.Getenv("WHITERUN_SOAK") == "" {
@@ -28,11 +25,11 @@ func needSoak(t *testing.T) {
 	}
 }
 
-func TestBoots(t *testing.T) { boots(t, 3) }
+func TestBoots(t *testing.T) { boots(t, 50) }
 
 func TestSoakBoots(t *testing.T) {
 	needSoak(t)
-	boots(t, soak)
+	boots(t, 500)
 }
 
 // boots runs whiterun n times, each of which must leave nothing behind, and

@@ -22,7 +22,7 @@ func TestProcess(t *testing.T) { process(t, 3) }
 
 func TestSoakProcess(t *testing.T) {
 	needSoak(t)
-	process(t, soak)
+	process(t, 200)
 }
 
 // process boots n machines one after the other in this process, and compares
