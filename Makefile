@@ -25,8 +25,8 @@ demo: build ## boot examples/debian under Whiterun, in the testbed
 	@$(EXEC) $(CURDIR)/bin/whiterun boot 'path:$(CURDIR)/examples/debian#nixosConfigurations.vm'
 	@echo 'demo: the machine has booted from the Nix store and powered itself off'
 
-# What a machine may lack, KVM, iasl or nix, the testbed has: these tests skip nothing there.
-IN_TESTBED = ./hv ./hv/x86 ./store ./tests/...
+# What a machine may lack, KVM, kernels, iasl or nix, the testbed has: these tests skip nothing there.
+IN_TESTBED = ./hv ./hv/boot ./hv/x86 ./store ./tests/...
 
 test: build ## run all tests: those of any machine, then those that need real KVM, nix and kernels
 	go test ./...

@@ -341,7 +341,7 @@ func (m *Machine) buildBoot(ctx context.Context, system *kvm.System) error {
 		if i > 0 {
 			continue // waits for INIT and SIPI, which the kernel's local APIC handles
 		}
-		if err := enter(c, start); err != nil {
+		if err := enter(c, x86.BootRegs(start.Entry, start.ZeroPage)); err != nil {
 			return err
 		}
 	}
@@ -351,8 +351,9 @@ func (m *Machine) buildBoot(ctx context.Context, system *kvm.System) error {
 	return nil
 }
 
-// enter puts the boot vCPU at the kernel's 64-bit entry point.
-func enter(c *kvm.VCPU, start boot.Start) error {
+// enter puts a vCPU into the boot processor's state, with the given general
+// registers.
+func enter(c *kvm.VCPU, regs kvm.Regs) error {
 	sregs, err := c.Sregs()
 	if err != nil {
 		return err
@@ -361,7 +362,7 @@ func enter(c *kvm.VCPU, start boot.Start) error {
 	if err := c.SetSregs(sregs); err != nil {
 		return err
 	}
-	return c.SetRegs(x86.BootRegs(start.Entry, start.ZeroPage))
+	return c.SetRegs(regs)
 }
 
 // Close frees everything the machine holds. Run must have returned.

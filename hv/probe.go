@@ -103,17 +103,9 @@ func runProbe(system *kvm.System) (exit kvm.ExitReason, err error) {
 	if err := cpu.SetCPUID(supported); err != nil {
 		return 0, err
 	}
-	sregs, err := cpu.Sregs()
-	if err != nil {
-		return 0, err
-	}
-	x86.BootSregs(&sregs)
-	if err := cpu.SetSregs(sregs); err != nil {
-		return 0, err
-	}
 	regs := x86.BootRegs(probeCodeGPA, 0)
 	regs.RDI = probeDataGPA
-	if err := cpu.SetRegs(regs); err != nil {
+	if err := enter(cpu, regs); err != nil {
 		return 0, err
 	}
 	return exitOf(cpu)

@@ -5,19 +5,20 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/drzln/whiterun/internal/testbed"
 )
 
 // kernelsEnv lists kernel images, separated as in PATH, for the tests that want
-// real ones.
+// real ones. Without it they take the testbed's.
 const kernelsEnv = "WHITERUN_TEST_KERNELS"
 
 func realKernels(t testing.TB) []string {
 	t.Helper()
-	kernels := filepath.SplitList(os.Getenv(kernelsEnv))
-	if len(kernels) == 0 {
-		t.Skipf("%s names no kernels", kernelsEnv)
+	if kernels := filepath.SplitList(os.Getenv(kernelsEnv)); len(kernels) > 0 {
+		return kernels
 	}
-	return kernels
+	return testbed.Kernels(t)
 }
 
 func TestRealKernels(t *testing.T) {

@@ -44,13 +44,9 @@ const (
 	CapIRQRouting       Capability = 25
 	CapIRQFD            Capability = 32
 	CapIOEventFD        Capability = 36
-	CapSetIdentityMap   Capability = 37
-	CapGetTSCKHz        Capability = 61
 	CapMaxVCPUs         Capability = 66
 	CapTSCDeadlineTimer Capability = 72
-	CapKVMClockCtrl     Capability = 76
 	CapIOEventFDAnyLen  Capability = 122
-	CapMaxVCPUID        Capability = 128
 	CapImmediateExit    Capability = 136
 )
 
